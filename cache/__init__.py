@@ -1,0 +1,1 @@
+"""Content, and what is remembered of it. Knows nothing of HTTP."""

@@ -1,0 +1,1 @@
+"""The address for people and monitoring, and control.sock."""

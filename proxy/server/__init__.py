@@ -1,0 +1,1 @@
+"""The registry API as clients see it, and the processes that serve it."""

@@ -1,0 +1,1 @@
+"""The client side of the mirror: how upstream registries are asked."""

@@ -49,7 +49,7 @@ class TagEntry:
     gone_at: float | None = None
     """When the upstream said that the tag is no more, if it has not come back since."""
     main: Digest | None = None
-    """For a variant: what the main entry meant when this was resolved. When it means another, this is stale."""
+    """For a variant: what the main entry meant when this was resolved. Means it another, this is stale."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +147,8 @@ class Index(Protocol):
     async def put_blob(self, row: BlobRow) -> None: ...
 
     async def drop_blob(self, digest: Digest) -> None:
-        """Forgets a blob and what it names. Links to it stay: they say what a repository has, not what is here."""
+        """Forgets a blob and what it names. Links to it stay: they say what a repository has, not what is
+        here."""
         ...
 
     async def touch(self, used: Mapping[Digest, float]) -> None:

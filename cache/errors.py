@@ -89,6 +89,9 @@ class ContentMismatch(CacheError):
 class SourceError(CacheError):
     """The source that fills a download did not deliver. `detail` is one line for people."""
 
+    answer: int | None = None
+    """The number of the answer in the source's own protocol, where there was an answer."""
+
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
         self.detail = detail

@@ -108,6 +108,11 @@ class Flight:
         self._changed = asyncio.Event()
 
     @property
+    def leading(self) -> bool:
+        """Whether this process fills it."""
+        return self.beat is not None
+
+    @property
     def deliverable(self) -> int:
         """Bytes before this may be given out. The last byte waits for the hash."""
         if self.phase in (Phase.VERIFIED, Phase.STORED):

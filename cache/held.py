@@ -73,11 +73,11 @@ class Shelf:
                 self._drop(digest)
         return None
 
-    async def find(self, digest: Digest, *, whole: bool = False) -> Held | None:
-        """What the store has; None where it is not held. `whole` asks for the content in memory, which is
-        for manifests. Raises `StorageError`."""
+    async def find(self, digest: Digest, *, whole_up_to: int = SMALL) -> Held | None:
+        """What the store has; None where it is not held. Content of up to so many bytes comes whole, in
+        memory. Raises `StorageError`."""
         held = self.peek(digest)
-        if held is not None and (held.body is not None or not whole):
+        if held is not None and (held.body is not None or held.size > whole_up_to):
             return held
         generation = self._generation(str(digest))
         opened = await self._store.open(digest)
@@ -85,7 +85,7 @@ class Shelf:
             return None
         if isinstance(opened, OpenFile):
             size = opened.size()
-            if not whole and size > SMALL:
+            if size > whole_up_to:
                 held = Held(size, None, opened)
                 self._files[digest] = (generation, held)
                 if len(self._files) > self._files_limit:

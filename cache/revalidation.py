@@ -51,10 +51,12 @@ class Judgement:
     """Seconds for which it stays fresh."""
 
 
-def judge(entry: TagEntry | None, rules: Rules, now: float, arrived_at: float) -> Judgement:
+def judge(
+    entry: TagEntry | None, rules: Rules, now: float, arrived_at: float, *, outdated: bool = False
+) -> Judgement:
     """What to do about a tag at `now` (wall-clock seconds) for a request that arrived at `arrived_at`.
     A clock that jumped back makes nothing fresh for longer than its time: what was confirmed in the future
-    is asked for again."""
+    is asked for again. `outdated`: what it was resolved from has changed, so that its age is no excuse."""
     if entry is None:
         return Judgement(Verdict.MISS, usable=False)
     age = now - entry.confirmed_at
@@ -65,7 +67,7 @@ def judge(entry: TagEntry | None, rules: Rules, now: float, arrived_at: float) -
             return Judgement(Verdict.STALE if usable else Verdict.GONE, usable)
         if entry.failed_at is None:
             return Judgement(Verdict.ASK, usable)
-    elif 0 <= age < rules.ttl or arrived_at <= entry.confirmed_at <= now:
+    elif not outdated and (0 <= age < rules.ttl or arrived_at <= entry.confirmed_at <= now):
         return Judgement(Verdict.FRESH, usable=True, fresh_for=max(0.0, rules.ttl - age))
     if entry.failed_at is not None:
         if 0 <= now - entry.failed_at < rules.negative_ttl:

@@ -1,0 +1,153 @@
+"""The data plane of one process: from a request to the mirror, and back."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from aiohttp import web
+from entrepot.cache.clock import Clock
+from entrepot.cache.digest import Digest
+from entrepot.cache.errors import CacheError
+from entrepot.cache.generation import Generations
+from entrepot.cache.index import Kind
+from entrepot.cache.lease import Leases
+
+from ..config import Config
+from ..errors import INTERNAL, NOT_FOUND, STOPPING, NotConfigured, RegistryError, as_answer
+from ..metrics import Metrics
+from ..mirror.mirror import Mirror
+from ..mirror.parts import Pull
+from . import responses
+from .exchange import Exchange
+from .observer import MetricsObserver
+from .record import Recorder
+from .routes import Route, parse
+
+log = logging.getLogger(__name__)
+
+_LATER = "this mirror does not answer tags lists, referrers and the catalogue yet"
+
+
+class App:
+    """Answers the registry's API."""
+
+    def __init__(self, config: Config, mirror: Mirror, metrics: Metrics, clock: Clock) -> None:
+        self._config = config
+        self._mirror = mirror
+        self._clock = clock
+        self._metrics = metrics
+        self._recorder = Recorder(config, metrics)
+        self._draining = False
+        self._requests = 0
+
+    @classmethod
+    async def open(
+        cls,
+        config: Config,
+        *,
+        leases: Leases,
+        generations: Generations,
+        metrics: Metrics,
+        clock: Clock,
+    ) -> App:
+        observer = MetricsObserver(metrics)
+        mirror = await Mirror.open(
+            config, leases=leases, generations=generations, clock=clock, observer=observer
+        )
+        return cls(config, mirror, metrics, clock)
+
+    @property
+    def mirror(self) -> Mirror:
+        return self._mirror
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """One request of a client. Never raises but for a connection that is to be cut."""
+        exchange = Exchange()
+        self._requests += 1
+        try:
+            return await self._answer(request, exchange)
+        except ConnectionError:
+            exchange.broken = exchange.broken or "the client has gone"
+            raise
+        finally:
+            self._requests -= 1
+            self._recorder.record(request, exchange)
+
+    async def _answer(self, request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:
+        head = request.method == "HEAD"
+        try:
+            if self._draining:
+                raise RegistryError(STOPPING, headers={"Retry-After": "1", "Connection": "close"})
+            route = exchange.route = parse(request.raw_path, request.headers.get("Host", ""), self._config)
+            if route.endpoint == "base":
+                return responses.base(exchange)
+            if request.method not in ("GET", "HEAD"):
+                raise responses.write_refused()
+            return await self._serve(request, exchange, route)
+        except NotConfigured as error:
+            self._metrics.names_not_configured.inc()
+            return responses.error(error, exchange, head=head)
+        except RegistryError as error:
+            return responses.error(error, exchange, head=head)
+        except CacheError as error:
+            return responses.error(as_answer(error, _kind(exchange.route)), exchange, head=head)
+        except ConnectionError:
+            raise
+        except Exception:
+            log.exception("request %s failed in an unforeseen way", exchange.id)
+            return responses.error(RegistryError(INTERNAL), exchange, head=head)
+
+    async def _serve(
+        self, request: web.BaseRequest, exchange: Exchange, route: Route
+    ) -> web.StreamResponse:
+        if route.upstream is None or route.repository is None or route.reference is None:
+            raise RegistryError(NOT_FOUND, _LATER)
+        upstream = self._mirror.upstreams[route.upstream.name]
+        pull = Pull(
+            upstream,
+            route.repository,
+            head=request.method == "HEAD",
+            arrived_at=self._clock.wall(),
+            accept=tuple(request.headers.getall("Accept", ())),
+        )
+        reference = route.reference
+        if route.endpoint == "manifest":
+            answer = await self._mirror.manifest(pull, reference)
+            return responses.manifest(request, exchange, answer, by_tag=isinstance(reference, str))
+        if route.endpoint == "blob" and isinstance(reference, Digest):
+            return await responses.blob(request, exchange, await self._mirror.blob(pull, reference))
+        raise RegistryError(NOT_FOUND, _LATER)
+
+    async def reload(self, config: Config) -> None:
+        """Takes a new configuration for the requests from now on."""
+        self._mirror.reload(config)
+        self._config = config
+        self._recorder.reload(config)
+
+    async def drain(self) -> None:
+        """No new requests; those under way go on, and so do the downloads that they wait for."""
+        self._draining = True
+
+    async def close(self) -> None:
+        """Leaves what is under way to be resumed."""
+        await self._mirror.close()
+
+    def status(self) -> dict[str, Any]:
+        """What is going on, for people."""
+        flights = [
+            {
+                "digest": str(flight.digest),
+                "present": flight.present,
+                "total": flight.total,
+                "leading": flight.leading,
+                "sources": flight.sources,
+            }
+            for flight in self._mirror.flights
+        ]
+        return {"requests": self._requests, "flights": flights, "at": time.time()}
+
+
+def _kind(route: Route | None) -> Kind:
+    return "blob" if route is not None and route.endpoint == "blob" else "manifest"

@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any
+from typing import Any, Protocol
 
 from aiohttp import web
 from entrepot.cache.clock import Clock
 from entrepot.cache.digest import Digest
 from entrepot.cache.errors import CacheError
-from entrepot.cache.generation import Generations
 from entrepot.cache.index import Kind
-from entrepot.cache.lease import Leases
 
 from ..config import Config
-from ..errors import INTERNAL, NOT_FOUND, STOPPING, NotConfigured, RegistryError, as_answer
-from ..metrics import Metrics
+from ..errors import INTERNAL, NOT_FOUND, STOPPING, RegistryError, as_answer
 from ..mirror.mirror import Mirror
 from ..mirror.parts import Pull
 from . import responses
 from .exchange import Exchange
-from .observer import MetricsObserver
-from .record import Recorder
 from .routes import Route, parse
 
 log = logging.getLogger(__name__)
@@ -30,33 +25,24 @@ log = logging.getLogger(__name__)
 _LATER = "this mirror does not answer tags lists, referrers and the catalogue yet"
 
 
+class Recorder(Protocol):
+    """Who writes the log line of a request, and counts it."""
+
+    def record(self, request: web.BaseRequest, exchange: Exchange) -> None: ...
+
+    def reload(self, config: Config) -> None: ...
+
+
 class App:
     """Answers the registry's API."""
 
-    def __init__(self, config: Config, mirror: Mirror, metrics: Metrics, clock: Clock) -> None:
+    def __init__(self, config: Config, mirror: Mirror, recorder: Recorder, clock: Clock) -> None:
         self._config = config
         self._mirror = mirror
         self._clock = clock
-        self._metrics = metrics
-        self._recorder = Recorder(config, metrics)
+        self._recorder = recorder
         self._draining = False
         self._requests = 0
-
-    @classmethod
-    async def open(
-        cls,
-        config: Config,
-        *,
-        leases: Leases,
-        generations: Generations,
-        metrics: Metrics,
-        clock: Clock,
-    ) -> App:
-        observer = MetricsObserver(metrics)
-        mirror = await Mirror.open(
-            config, leases=leases, generations=generations, clock=clock, observer=observer
-        )
-        return cls(config, mirror, metrics, clock)
 
     @property
     def mirror(self) -> Mirror:
@@ -86,9 +72,6 @@ class App:
             if request.method not in ("GET", "HEAD"):
                 raise responses.write_refused()
             return await self._serve(request, exchange, route)
-        except NotConfigured as error:
-            self._metrics.names_not_configured.inc()
-            return responses.error(error, exchange, head=head)
         except RegistryError as error:
             return responses.error(error, exchange, head=head)
         except CacheError as error:

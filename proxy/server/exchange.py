@@ -6,6 +6,7 @@ import secrets
 import time
 from dataclasses import dataclass, field
 
+from ..errors import RegistryError
 from ..mirror.outcome import Outcome
 from .routes import Route
 
@@ -27,8 +28,8 @@ class Exchange:
     """Seconds until our headers went out."""
     broken: str | None = None
     """Why the answer was cut off."""
-    error: str | None = None
-    """What an error's message said."""
+    error: RegistryError | None = None
+    """What was answered instead."""
 
     def answering(self, status: int) -> None:
         """The headers are out."""

@@ -30,7 +30,7 @@ def base(exchange: Exchange) -> web.Response:
 def error(failure: RegistryError, exchange: Exchange, *, head: bool) -> web.Response:
     """The specification's JSON. A HEAD gets the headers alone."""
     exchange.answering(failure.code.status)
-    exchange.error = failure.message
+    exchange.error = failure
     body = failure.body(exchange.id)
     headers = {**_common(exchange), **failure.headers}
     headers["Content-Type"] = "application/json"

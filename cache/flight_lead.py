@@ -165,8 +165,10 @@ class Leader:
         if self._last is None or not isinstance(error, SourceUnavailable):
             self._last = error
         if isinstance(error, SourceUnavailable):
-            self._fruitless[name] = 0 if progressed else self._fruitless.get(name, 0) + 1
-            fruitless = self._fruitless[name]
+            fruitless = 0 if progressed else self._fruitless.get(name, 0) + 1
+            if not self._state.answering:
+                fruitless = _TRIES  # nobody has headers yet: who waits is told at once, and may come again
+            self._fruitless[name] = fruitless
             alone = len(self._flight.sources) == 1
             if alone and fruitless < _TRIES:
                 await asyncio.sleep(_PAUSE * 2**fruitless * random.uniform(0.5, 1.0))

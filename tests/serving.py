@@ -1,7 +1,8 @@
-"""A mirror in this process, over a real socket, before fake upstreams and under a clock that the test moves."""
+"""A mirror in this process, over a real socket, before fake upstreams, under a clock that the test moves."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -38,8 +39,17 @@ class Noted:
     tokens: list[tuple[str, str]] = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)
 
+    _asked: asyncio.Event = field(default_factory=asyncio.Event)
+
     def revalidated(self, upstream: str, result: str) -> None:
         self.revalidations.append((upstream, result))
+        self._asked.set()
+
+    async def revalidation(self, result: str) -> None:
+        """Waits until the last question to an upstream has ended so."""
+        while not self.revalidations or self.revalidations[-1][1] != result:
+            self._asked.clear()
+            await self._asked.wait()
 
     def served_stale(self, upstream: str, reason: str) -> None:
         self.stale.append((upstream, reason))

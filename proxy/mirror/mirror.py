@@ -9,14 +9,15 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from entrepot.cache.clock import Clock
 from entrepot.cache.digest import Digest
 from entrepot.cache.embedded_index import EmbeddedIndex
-from entrepot.cache.errors import CacheError, IndexUnavailable
+from entrepot.cache.errors import CacheError, IndexUnavailable, StorageError
 from entrepot.cache.filesystem import FilesystemStore
 from entrepot.cache.flight import FlightContext
+from entrepot.cache.flight import Observer as FlightObserver
 from entrepot.cache.flights import Flights
 from entrepot.cache.generation import Generations
 from entrepot.cache.held import Shelf
@@ -29,6 +30,7 @@ from entrepot.cache.watch import Watcher
 
 from ..config import Config, UpstreamConfig
 from ..upstream.client import UpstreamClient
+from ..upstream.observer import NoObserver
 from ..upstream.observer import Observer as UpstreamObserver
 from .blobs import Blobs, source_repository
 from .collapse import Collapse, answering_within
@@ -52,14 +54,26 @@ _TOTALS_FOR: Final = 1.0
 """Seconds that a running sum is taken as it is, when room is looked for."""
 
 
-class MirrorObserver(Observer, UpstreamObserver):
+class MirrorObserver(Observer, UpstreamObserver, FlightObserver, Protocol):
     """Who counts, in one."""
 
-    def resumed(self) -> None:
-        """A download was gone on with that somebody else had begun."""
 
-    def unstored(self, error: CacheError) -> None:
-        """A download could not be kept."""
+class SilentObserver(NoObserver):
+    """Counts nothing."""
+
+    def revalidated(self, upstream: str, result: str) -> None: ...
+
+    def served_stale(self, upstream: str, reason: str) -> None: ...
+
+    def mismatch(self, source: str) -> None: ...
+
+    def uncached(self, error: StorageError) -> None: ...
+
+    def unindexed(self, error: IndexUnavailable) -> None: ...
+
+    def resumed(self) -> None: ...
+
+    def unstored(self, error: StorageError) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +109,7 @@ class Mirror:
     ) -> None:
         self.index = index
         self.clock = clock
+        self.limits = limits
         self.upstreams: dict[str, Upstream] = {}
         self._clients = clients
         self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="disk")
@@ -233,6 +248,11 @@ class Mirror:
             self._totals = (now, kept)
         return kept
 
+    async def reserved(self) -> int:
+        """Bytes of downloads under way, and of those that are left to be gone on with."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._executor, self.partials.reserved)
+
     # chores
 
     async def _flush_now_and_then(self) -> None:
@@ -277,5 +297,3 @@ def limits_of(config: Config) -> Limits:
         minimum.bytes if percent is None else None,
         None if percent is None else percent / 100,
     )
-
-

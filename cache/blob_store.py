@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -67,7 +67,7 @@ class Reader(Protocol):
         """Bytes in all; None while nobody has said."""
         ...
 
-    def pieces(self, start: int, end: int | None) -> AsyncIterator[Piece]:
+    def pieces(self, start: int, end: int | None) -> AsyncGenerator[Piece, None]:
         """The bytes from `start` up to, not including, `end` (None: to the end), as they are there.
         Raises what ended the content early: then less was given than was asked for."""
         ...

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
@@ -101,6 +101,8 @@ class Flight:
         self.sources: list[str] = []
         self.beat: Callable[[], None] | None = None
         """While this process leads: shows on disk that it lives. Blocks."""
+        self.readers = 0
+        """Clients that read it just now."""
         self.over = False
         self.error: CacheError | None = None
         self.errors: dict[str, SourceError] = {}
@@ -173,19 +175,23 @@ class FlightReader:
     def size(self) -> int | None:
         return self._flight.total
 
-    async def pieces(self, start: int, end: int | None) -> AsyncIterator[Piece]:
+    async def pieces(self, start: int, end: int | None) -> AsyncGenerator[Piece, None]:
         """Raises `StorageError` where the mirror cannot keep the rest, `ContentMismatch` where the bytes
         turned out wrong, `SourceError` where no source is left."""
         flight = self._flight
         position = start
-        while end is None or position < end:
-            there = flight.deliverable if end is None else min(flight.deliverable, end)
-            if position < there and flight.file is not None:
-                yield FileSlice(flight.file, position, there - position)
-                position = there
-            elif flight.verified:
-                return
-            elif flight.over:
-                raise flight.failure(self._source)
-            else:
-                await flight.change()
+        flight.readers += 1
+        try:
+            while end is None or position < end:
+                there = flight.deliverable if end is None else min(flight.deliverable, end)
+                if position < there and flight.file is not None:
+                    yield FileSlice(flight.file, position, there - position)
+                    position = there
+                elif flight.verified:
+                    return
+                elif flight.over:
+                    raise flight.failure(self._source)
+                else:
+                    await flight.change()
+        finally:
+            flight.readers -= 1

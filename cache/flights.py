@@ -34,6 +34,9 @@ class Flights:
     def __iter__(self) -> Iterator[Flight]:
         return iter(self._flights.values())
 
+    def __len__(self) -> int:
+        return len(self._flights)
+
     def find(self, digest: Digest) -> Flight | None:
         """The flight under way in this process."""
         return self._flights.get(digest)

@@ -7,7 +7,7 @@ is checked against the generation of its digest, which the remover changes.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
@@ -29,7 +29,7 @@ class Held:
     """The content itself where it is in memory."""
     file: OpenFile | None
 
-    async def pieces(self, start: int, end: int | None) -> AsyncIterator[Piece]:
+    async def pieces(self, start: int, end: int | None) -> AsyncGenerator[Piece, None]:
         end = self.size if end is None else end
         if start >= end:
             return

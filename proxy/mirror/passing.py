@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from entrepot.cache.blob_store import Piece, Reader
 from entrepot.cache.digest import Digest, Verifier
@@ -44,30 +45,32 @@ class PassingReader:
     def size(self) -> int | None:
         return self._size
 
-    async def pieces(self, start: int, end: int | None) -> AsyncIterator[Piece]:
+    async def pieces(self, start: int, end: int | None) -> AsyncGenerator[Piece, None]:
         """Raises a `SourceError` where the upstream fails for good, `ContentMismatch` for wrong bytes."""
         if end is not None and self._size is not None and end < self._size:
-            async for chunk in self._fetched(start, end):
-                yield chunk
+            async with aclosing(self._fetched(start, end)) as fetched:
+                async for chunk in fetched:
+                    yield chunk
             return
         verifier = Verifier(self._digest)
         withheld = b""
-        async for chunk in self._from_the_beginning():
-            verifier.update(chunk)
-            before = verifier.offset - len(chunk)
-            given = chunk[max(0, start - before) :]
-            if given:
-                if withheld:
-                    yield withheld
-                withheld = given[-1:]
-                if len(given) > 1:
-                    yield given[:-1]
+        async with aclosing(self._from_the_beginning()) as chunks:
+            async for chunk in chunks:
+                verifier.update(chunk)
+                before = verifier.offset - len(chunk)
+                given = chunk[max(0, start - before) :]
+                if given:
+                    if withheld:
+                        yield withheld
+                    withheld = given[-1:]
+                    if len(given) > 1:
+                        yield given[:-1]
         if not verifier.verified():
             raise ContentMismatch("the bytes are not what the digest promises")
         if withheld:
             yield withheld
 
-    async def _from_the_beginning(self) -> AsyncIterator[bytes]:
+    async def _from_the_beginning(self) -> AsyncGenerator[bytes, None]:
         position = 0
         if self._begun is not None and self._begun.file is not None:
             file, count = self._begun.file, self._begun.present
@@ -78,10 +81,11 @@ class PassingReader:
                     break
                 position += len(chunk)
                 yield chunk
-        async for chunk in self._fetched(position, None):
-            yield chunk
+        async with aclosing(self._fetched(position, None)) as fetched:
+            async for chunk in fetched:
+                yield chunk
 
-    async def _fetched(self, start: int, end: int | None) -> AsyncIterator[bytes]:
+    async def _fetched(self, start: int, end: int | None) -> AsyncGenerator[bytes, None]:
         """The upstream's bytes, gone on with at the same byte where an answer breaks off."""
         position, fruitless = start, 0
         while True:
@@ -104,7 +108,7 @@ class PassingReader:
                     raise
 
 
-async def _after(stream: BlobStream, position: int) -> AsyncIterator[bytes]:
+async def _after(stream: BlobStream, position: int) -> AsyncGenerator[bytes, None]:
     """A stream's bytes from `position`, also where the upstream began before it."""
     if stream.start > position:
         raise SourceUnavailable("it began its answer behind the byte that was asked for")
@@ -130,14 +134,16 @@ class KeptAsLongAsPossible:
     def size(self) -> int | None:
         return self._kept.size
 
-    async def pieces(self, start: int, end: int | None) -> AsyncIterator[Piece]:
+    async def pieces(self, start: int, end: int | None) -> AsyncGenerator[Piece, None]:
         position = start
         try:
-            async for piece in self._kept.pieces(start, end):
-                yield piece
-                position += len(piece) if isinstance(piece, bytes) else piece.count
+            async with aclosing(self._kept.pieces(start, end)) as pieces:
+                async for piece in pieces:
+                    yield piece
+                    position += len(piece) if isinstance(piece, bytes) else piece.count
             return
         except StorageError:
             pass
-        async for piece in self._passing.pieces(position, end):
-            yield piece
+        async with aclosing(self._passing.pieces(position, end)) as pieces:
+            async for piece in pieces:
+                yield piece

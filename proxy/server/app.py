@@ -10,14 +10,19 @@ from aiohttp import web
 from entrepot.cache.clock import Clock
 from entrepot.cache.digest import Digest
 from entrepot.cache.errors import CacheError
+from entrepot.cache.generation import Generations
 from entrepot.cache.index import Kind
+from entrepot.cache.lease import Leases
 
 from ..config import Config
 from ..errors import INTERNAL, NOT_FOUND, STOPPING, RegistryError, as_answer
+from ..metrics import Metrics
 from ..mirror.mirror import Mirror
 from ..mirror.parts import Pull
 from . import responses
-from .exchange import Exchange
+from .exchange import GONE, Exchange
+from .observer import Teller
+from .record import RequestRecorder
 from .routes import Route, parse
 
 log = logging.getLogger(__name__)
@@ -44,8 +49,27 @@ class App:
         self._draining = False
         self._requests = 0
 
+    @classmethod
+    async def open(
+        cls,
+        config: Config,
+        *,
+        leases: Leases,
+        generations: Generations,
+        metrics: Metrics,
+        clock: Clock,
+    ) -> App:
+        """The whole data plane on a cache directory that exists and is ours."""
+        mirror = await Mirror.open(
+            config, leases=leases, generations=generations, clock=clock, observer=Teller(metrics)
+        )
+        metrics.flights.set_function(lambda: len(mirror.flights))
+        metrics.followers.set_function(lambda: sum(flight.readers for flight in mirror.flights))
+        return cls(config, mirror, RequestRecorder(config, metrics), clock)
+
     @property
     def mirror(self) -> Mirror:
+        """What serves."""
         return self._mirror
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -55,7 +79,7 @@ class App:
         try:
             return await self._answer(request, exchange)
         except ConnectionError:
-            exchange.broken = exchange.broken or "the client has gone"
+            exchange.broken = exchange.broken or GONE
             raise
         finally:
             self._requests -= 1
@@ -82,9 +106,7 @@ class App:
             log.exception("request %s failed in an unforeseen way", exchange.id)
             return responses.error(RegistryError(INTERNAL), exchange, head=head)
 
-    async def _serve(
-        self, request: web.BaseRequest, exchange: Exchange, route: Route
-    ) -> web.StreamResponse:
+    async def _serve(self, request: web.BaseRequest, exchange: Exchange, route: Route) -> web.StreamResponse:
         if route.upstream is None or route.repository is None or route.reference is None:
             raise RegistryError(NOT_FOUND, _LATER)
         upstream = self._mirror.upstreams[route.upstream.name]

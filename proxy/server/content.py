@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from aiohttp import web
 from entrepot.cache.blob_store import FileSlice, Piece, Reader
@@ -47,9 +48,10 @@ async def send(
     await response.prepare(request)
     exchange.answering(response.status)
     try:
-        async for piece in pieces:
-            await _send_piece(request, response, piece, by_kernel=size is not None)
-            exchange.sent += len(piece) if isinstance(piece, bytes) else piece.count
+        async with aclosing(pieces):
+            async for piece in pieces:
+                await _send_piece(request, response, piece, by_kernel=size is not None)
+                exchange.sent += len(piece) if isinstance(piece, bytes) else piece.count
         await response.write_eof()
     except CacheError as error:
         exchange.broken = str(error)
@@ -116,9 +118,10 @@ class Multipart:
         self._end = f"\r\n--{self.boundary}--\r\n".encode()
         self.length = sum(map(len, self._heads)) + sum(part.count for part in ranges) + len(self._end)
 
-    async def pieces(self) -> AsyncIterator[Piece]:
+    async def pieces(self) -> AsyncGenerator[Piece, None]:
         for head, part in zip(self._heads, self._ranges, strict=True):
             yield head
-            async for piece in self._reader.pieces(part.start, part.end):
-                yield piece
+            async with aclosing(self._reader.pieces(part.start, part.end)) as pieces:
+                async for piece in pieces:
+                    yield piece
         yield self._end

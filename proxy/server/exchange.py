@@ -5,10 +5,14 @@ from __future__ import annotations
 import secrets
 import time
 from dataclasses import dataclass, field
+from typing import Final
 
 from ..errors import RegistryError
 from ..mirror.outcome import Outcome
 from .routes import Route
+
+GONE: Final = "the client has gone"
+"""Why an answer ended that a client did not want any more."""
 
 
 @dataclass(slots=True)

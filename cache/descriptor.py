@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from .digest import Digest
 from .errors import InvalidDigest, InvalidManifest
+
+_SIZE_LIMIT: Final = 2**63
+"""The specification's int64, which is also what the index can keep."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +28,10 @@ class Descriptor:
         media_type, digest, size = value.get("mediaType", ""), value.get("digest"), value.get("size")
         if not isinstance(media_type, str) or not isinstance(digest, str):
             raise InvalidManifest("a descriptor must have a mediaType and a digest")
-        if not isinstance(size, int) or isinstance(size, bool) or size < 0:
-            raise InvalidManifest("a descriptor must have a size of zero or more")
+        if not (media_type.isascii() and media_type.isprintable()):
+            raise InvalidManifest("a descriptor's mediaType must be printable")
+        if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size < _SIZE_LIMIT:
+            raise InvalidManifest("a descriptor must have a size of zero or more, in 63 bits")
         try:
             return cls(media_type, Digest.parse(digest), size)
         except InvalidDigest as error:

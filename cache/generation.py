@@ -3,7 +3,8 @@
 A counter for each group of keys lies in memory that all processes share. Who keeps something read from the
 index in memory keeps the generation it read *before*; it holds while the generation is the same. A writer
 changes the generation after its write is done. The values are unique to the writer and never repeat, so two
-writers need no lock: whichever value stays, it is one that no reader has seen.
+writers need no lock: whichever value stays, it is one that no reader has seen. That holds also where a
+writer's number is given to its successor, which counts on from what it finds in the group.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import mmap
 import os
 import sys
 import tempfile
+import threading
 import zlib
 from typing import Final
 
@@ -40,6 +42,7 @@ class Generations:
         self._counters = memoryview(self._memory).cast("Q")
         self._writer = writer
         self._writes = 0
+        self._lock = threading.Lock()
 
     @staticmethod
     def group(key: str) -> int:
@@ -50,9 +53,10 @@ class Generations:
         return self._counters[group]
 
     def bump(self, group: int) -> None:
-        """Says that a write to a key of this group is done."""
-        self._writes += 1
-        self._counters[group] = (self._writes << _WRITER_BITS) | self._writer
+        """Says that a write to a key of this group is done. Any thread may."""
+        with self._lock:
+            self._writes = max(self._writes, self._counters[group] >> _WRITER_BITS) + 1
+            self._counters[group] = (self._writes << _WRITER_BITS) | self._writer
 
     def close(self) -> None:
         self._counters.release()

@@ -68,6 +68,20 @@ class Link:
     named_by: Digest | None = None
     """The manifest that first named it here."""
 
+    def renewed_by(self, link: Link) -> Link:
+        """The law of `put_links`: what this becomes when `link` is put to the same place. Proved it stays,
+        and a claim takes nothing from what is proved; what is known is not forgotten."""
+        first, second = (self, link) if self.proved and not link.proved else (link, self)
+        return Link(
+            self.repository,
+            self.digest,
+            self.kind,
+            proved=first.proved,
+            media_type=first.media_type or second.media_type,
+            size=second.size if first.size is None else first.size,
+            named_by=self.named_by or link.named_by,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Negative:
@@ -120,8 +134,8 @@ class Index(Protocol):
     async def link(self, repository: str, digest: Digest, kind: Kind) -> Link | None: ...
 
     async def put_links(self, links: Iterable[Link]) -> None:
-        """Adds or renews. A proved link is never made a claimed one by this; what is known of type and size
-        is not forgotten, and `named_by` stays the first."""
+        """Adds or renews, as `Link.renewed_by` says. A proved link is never made a claimed one by this; what
+        is known of type and size is not forgotten, and `named_by` stays the first."""
         ...
 
     async def drop_links(self, repository: str, digests: Iterable[Digest]) -> None: ...
@@ -132,7 +146,7 @@ class Index(Protocol):
 
     # the graph
     async def put_children(self, parent: Digest, children: Iterable[Digest], subject: Digest | None) -> None:
-        """What a manifest names, and what it refers to."""
+        """What a manifest names, in its order, and what it refers to. Replaces what was put before."""
         ...
 
     async def children(self, parent: Digest) -> tuple[Digest, ...]: ...
@@ -144,7 +158,9 @@ class Index(Protocol):
     # blobs
     async def blob(self, digest: Digest) -> BlobRow | None: ...
 
-    async def put_blob(self, row: BlobRow) -> None: ...
+    async def put_blob(self, row: BlobRow) -> None:
+        """Adds or replaces; its last use is never set backwards."""
+        ...
 
     async def drop_blob(self, digest: Digest) -> None:
         """Forgets a blob and what it names. Links to it stay: they say what a repository has, not what is
@@ -173,7 +189,8 @@ class Index(Protocol):
     # what changed
     def generation(self, key: str) -> int:
         """Changes after each write to what `key` names, by any process: `str(TagKey)` for a tag,
-        `f"{repository}@{digest}"` for a link, the key itself for a negative, `str(digest)` for a blob."""
+        `f"{repository}@{digest}"` for a link, the key itself for a negative, `str(digest)` for a blob.
+        A touch changes none: last-use times are late by nature, and no reason to read everything anew."""
         ...
 
     async def close(self) -> None: ...

@@ -10,7 +10,7 @@ from typing import Any, Final
 from .descriptor import Descriptor
 from .digest import Digest
 from .errors import InvalidManifest, ManifestTooLarge
-from .media_type import INDEX_TYPES, SCHEMA_1_TYPES, bare
+from .media_type import INDEX_TYPES, SCHEMA_1_TYPES, bare, is_media_type
 
 SIZE_LIMIT: Final = 4 * 1024 * 1024
 """Bytes. The specification asks registries for at least this; distribution enforces just this."""
@@ -49,6 +49,8 @@ class Manifest:
             if not isinstance(inner, str) or not inner.startswith("application/"):
                 raise InvalidManifest(f"{media_type or 'no media type'!r} is no manifest's media type")
             media_type = bare(inner)
+        if not is_media_type(media_type):
+            raise InvalidManifest(f"{media_type[:200]!r} is no media type")
         return cls(
             content,
             media_type,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Final
 
@@ -24,6 +25,8 @@ SCHEMA_1_TYPES: Final = frozenset(
 )
 """Docker schema 1: its digest does not cover its bytes, and no current client takes it."""
 
+_GRAMMAR: Final = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,126}/[a-z0-9][a-z0-9!#$&^_.+-]{0,126}")
+_NO_WEIGHT: Final = re.compile(r"0(?:\.0{0,3})?")
 _ANYTHING: Final = frozenset({"*/*", "application/*"})
 _BIT: Final = {name: 1 << position for position, name in enumerate(MAIN_TYPES)}
 
@@ -36,6 +39,11 @@ def bare(content_type: str) -> str:
     return content_type.partition(";")[0].strip().lower()
 
 
+def is_media_type(text: str) -> bool:
+    """Whether a bare media type keeps to the grammar (RFC 6838, 4.2). What does not is no header to send."""
+    return _GRAMMAR.fullmatch(text) is not None
+
+
 def variant(accept: Iterable[str], stored: str) -> int:
     """Which variant of a tag a client wants, whose `Accept` lines are given and whose tag's main entry
     is of type `stored`: `MAIN_VARIANT`, or the set of the main types that it takes, as a number."""
@@ -44,11 +52,22 @@ def variant(accept: Iterable[str], stored: str) -> int:
     taken = 0
     for line in accept:
         for item in line.split(","):
+            if ";" in item and _refused(item):
+                continue
             name = bare(item)
             if name in _ANYTHING:
                 return MAIN_VARIANT
             taken |= _BIT.get(name, 0)
     return MAIN_VARIANT if taken & _BIT[stored] else taken
+
+
+def _refused(item: str) -> bool:
+    """Whether an item of an `Accept` line has the weight 0: not acceptable (RFC 9110, 12.4.2)."""
+    for parameter in item.split(";")[1:]:
+        name, _, value = parameter.partition("=")
+        if name.strip() in ("q", "Q"):
+            return _NO_WEIGHT.fullmatch(value.strip()) is not None
+    return False
 
 
 def variant_types(variant: int) -> tuple[str, ...]:

@@ -65,10 +65,14 @@ class Image:
 def split_image(text: str) -> tuple[str, str | Digest]:
     """`name[:tag][@digest]` into the name, its registry still in front, and tag or digest. The digest wins
     where both are given, as everywhere in the field. Raises `InvalidReference`."""
-    name, _, digest = text.partition("@")
+    name, at, digest = text.partition("@")
     head, slash, last = name.rpartition("/")
     last, colon, tag = last.partition(":")
-    if colon and not tag:
-        raise InvalidReference(f"{text[:200]!r} has an empty tag")
-    reference = Digest.parse(digest) if digest else check_tag(tag or DEFAULT_TAG)
+    if not last:
+        raise InvalidReference(f"{text[:200]!r} names no repository")
+    # Each part that is announced must be there and be right, also the one that is not used: a mistyped
+    # image must not be taken for another one.
+    reference: str | Digest = check_tag(tag) if colon else DEFAULT_TAG
+    if at:
+        reference = Digest.parse(digest)
     return head + slash + last, reference

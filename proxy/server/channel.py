@@ -21,6 +21,8 @@ PENDING_LIMIT: Final = 65_536
 UNSENT_LIMIT: Final = 32 * 1024 * 1024
 """Bytes that the other side, perhaps stopped, has not read yet."""
 
+_CLOSING: Final = 1.0
+
 Message = dict[str, Any]
 Handler = Callable[[Message], "Awaitable[Any] | Any"]
 """What is done on a request or notice, with what came with it. What it returns, or what that gives when
@@ -102,14 +104,17 @@ class Channel:
 
     async def close(self) -> None:
         """Ends this side: what is unsent is given a moment, what is unanswered raises `ChannelClosed`."""
-        if not self._ended.is_set() and self._writer.can_write_eof():
-            self._writer.write_eof()
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
-        for work in list(self._working):
+        for work in self._working:
             work.cancel()
         await asyncio.gather(*self._working, return_exceptions=True)
         self._end()
+        try:
+            async with asyncio.timeout(_CLOSING):
+                await self._writer.wait_closed()
+        except (TimeoutError, ConnectionError):
+            self._writer.transport.abort()
 
     def _send(self, message: Message) -> None:
         if self._ended.is_set() or self._writer.is_closing():
@@ -125,7 +130,7 @@ class Channel:
 
     async def _read(self) -> None:
         try:
-            while line := await self._reader.readline():
+            while (line := await self._reader.readline()).endswith(b"\n"):
                 self._take(json.loads(line))
         except (ValueError, KeyError, TypeError, AttributeError, ChannelBusy) as error:
             _LOG.error("what came over the channel cannot be read (%s); it is closed", error)

@@ -59,3 +59,8 @@ class Teller:
 
     def credential_refused(self, upstream: str) -> None:
         self._metrics.credential_refused(upstream)
+        log.error(
+            "%s refuses our credential: it is set aside and tried again now and then; a new password in its "
+            "file is taken at once",
+            upstream,
+        )

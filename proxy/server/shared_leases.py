@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Final
 
 from entrepot.cache.clock import Clock
 from entrepot.cache.lease import Leases, LocalLeases
@@ -34,35 +35,36 @@ class SharedLeases:
         async with self._own.lease(key):
             token = next(self._tokens)
             try:
-                try:
-                    await self._channel.request("lease", {"key": key, "token": token})
-                except ChannelClosed:
-                    pass
-                except ChannelBusy as error:
-                    _LOG.error("a lease is held in this worker alone: %s", error, extra={"repeated": "lease"})
+                await self._ask("lease", {"key": key, "token": token})
                 yield
             finally:
-                if not self._channel.ended:
+                with contextlib.suppress(ChannelClosed, ChannelBusy):  # then it is given back with the rest
                     self._channel.notify("release", {"token": token})
 
     async def remember(self, key: str, value: str, seconds: float) -> None:
-        try:
-            await self._channel.request("remember", {"key": key, "value": value, "seconds": seconds})
-        except ChannelClosed:
+        if not await self._ask("remember", {"key": key, "value": value, "seconds": seconds}):
             await self._own.remember(key, value, seconds)
 
     async def recall(self, key: str) -> str | None:
-        try:
-            value = await self._channel.request("recall", {"key": key})
-        except ChannelClosed:
+        if (answer := await self._ask("recall", {"key": key})) is None:
             return await self._own.recall(key)
+        value = answer["value"]
         return None if value is None else str(value)
 
     async def forget(self, key: str) -> None:
+        await self._own.forget(key)
+        await self._ask("forget", {"key": key})
+
+    async def _ask(self, do: str, message: Message) -> Message | None:
+        """What the supervisor answers; None where it cannot be asked."""
         try:
-            await self._channel.request("forget", {"key": key})
+            answer: Message = await self._channel.request(do, message)
         except ChannelClosed:
-            await self._own.forget(key)
+            return None
+        except ChannelBusy as error:
+            _LOG.error("a lease is this worker's alone: %s", error, extra={"repeated": "lease"})
+            return None
+        return answer
 
 
 class LeaseDesk:
@@ -91,33 +93,38 @@ class LeaseDesk:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _lease(self, message: Message) -> asyncio.Future[None]:
+    def _lease(self, message: Message) -> asyncio.Future[Message]:
         token = int(message["token"])
-        granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        granted: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         task = asyncio.create_task(self._hold(str(message["key"]), granted))
         self._held[token] = task
-        task.add_done_callback(lambda _: self._held.pop(token, None))
+
+        def ended(_: asyncio.Task[None]) -> None:
+            self._held.pop(token, None)
+            granted.cancel()  # for a waiter that was withdrawn
+
+        task.add_done_callback(ended)
         return granted
 
-    async def _hold(self, key: str, granted: asyncio.Future[None]) -> None:
-        try:
-            async with self._leases.lease(key):
-                if not granted.done():
-                    granted.set_result(None)
-                await asyncio.get_running_loop().create_future()  # until released, which cancels
-        finally:
-            granted.cancel()
+    async def _hold(self, key: str, granted: asyncio.Future[Message]) -> None:
+        async with self._leases.lease(key):
+            if granted.done():  # withdrawn in the moment of its turn
+                return
+            granted.set_result({})
+            await asyncio.get_running_loop().create_future()  # until released, which cancels
 
     def _release(self, message: Message) -> None:
         task = self._held.get(int(message["token"]))
         if task is not None:  # a waiter that has gone may have been released already
             task.cancel()
 
-    async def _remember(self, message: Message) -> None:
+    async def _remember(self, message: Message) -> Message:
         await self._leases.remember(str(message["key"]), str(message["value"]), float(message["seconds"]))
+        return {}
 
-    async def _recall(self, message: Message) -> Any:
-        return await self._leases.recall(str(message["key"]))
+    async def _recall(self, message: Message) -> Message:
+        return {"value": await self._leases.recall(str(message["key"]))}
 
-    async def _forget(self, message: Message) -> None:
+    async def _forget(self, message: Message) -> Message:
         await self._leases.forget(str(message["key"]))
+        return {}

@@ -218,6 +218,17 @@ async def test_a_stale_tag_is_served_while_the_upstream_fails(bench: Bench, trou
     await bench.run(trouble, check, hold=True)
 
 
+@pytest.mark.parametrize(("trouble", "code"), [(unavailable, 503), (limited, 429)])
+async def test_a_stale_answer_says_what_the_upstream_said(bench: Bench, trouble: Trouble, code: int) -> None:
+    async def check(case: Case) -> None:
+        advance(case, 61)
+        said = (await case.it.get(TAG)).headers["Cache-Status"]
+        assert said == f"entrepot; fwd=stale; fwd-status={code}; detail=stale-if-error"
+
+    bench.upstream = {"timeout": {**TIMES, "revalidate": "5s", "answer": "10s"}}
+    await bench.run(trouble, check, hold=True)
+
+
 @pytest.mark.parametrize("trouble", [server_error, limited, hanging])
 async def test_an_outage_costs_one_wait_and_not_one_a_pull(bench: Bench, trouble: Trouble) -> None:
     async def check(case: Case) -> None:

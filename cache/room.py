@@ -49,7 +49,7 @@ class Room:
         executor: ThreadPoolExecutor,
     ) -> None:
         self._directory = directory
-        self._limits = limits
+        self.limits = limits
         self._partials = partials
         self._kept = kept
         self._executor = executor
@@ -61,7 +61,7 @@ class Room:
         except CacheError:
             kept = 0  # without the index the disk alone decides
         reserved, free = await off_loop(self._executor, self._measure)
-        limits = self._limits
+        limits = self.limits
         if kept + reserved + more > limits.max_size:
             raise StorageFull(
                 f"{more} bytes more would exceed max_size: {kept} kept, {reserved} on their way, "

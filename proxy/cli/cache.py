@@ -100,9 +100,8 @@ async def _stats(control: Control, args: argparse.Namespace) -> int:
     print(f"manifests   {stats['manifests']}, {format_size(stats['manifest_bytes'])} of these")
     print(f"tags        {stats['tags']}")
     print(f"on the way  {format_size(stats['partial_bytes'])}")
-    print(
-        f"allowed     {format_size(stats['max_size'])}; {format_size(stats['min_free'])} of the disk stay free"
-    )
+    limits = format_size(stats["max_size"]), format_size(stats["min_free"])
+    print(f"allowed     {limits[0]}; {limits[1]} of the disk stay free")
     return 0
 
 

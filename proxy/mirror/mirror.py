@@ -117,7 +117,7 @@ class Mirror:
         self._totals: tuple[float, int] = (-1.0, 0)
         self.store = FilesystemStore(config.cache.dir, self._executor)
         self.partials = Partials(self.store.partial, hung_after=hung_after)
-        room = Room(config.cache.dir, limits, self.partials, self._kept, self._executor)
+        self._room = room = Room(config.cache.dir, limits, self.partials, self._kept, self._executor)
         self.flights = Flights(
             FlightContext(
                 store=self.store,
@@ -163,8 +163,10 @@ class Mirror:
         clock: Clock,
         observer: MirrorObserver,
         clients: Callable[[UpstreamConfig], UpstreamClient] | None = None,
+        housekeeping: bool = False,
     ) -> Mirror:
-        """Opens the cache directory's index and store; the directory itself must exist and be ours."""
+        """Opens the cache directory's index and store; the directory itself must exist and be ours. One
+        process of those that share it does the housekeeping."""
         directory = config.cache.dir
         inner = await EmbeddedIndex.open(directory / "index", generations, clock)
         index = RememberedIndex(inner, _REMEMBERED, clock)
@@ -179,10 +181,9 @@ class Mirror:
             or (lambda upstream: UpstreamClient(upstream, leases=leases, clock=clock, metrics=observer)),
         )
         loop = asyncio.get_running_loop()
-        mirror._chores = [
-            loop.create_task(mirror._flush_now_and_then(), name="last-use times"),
-            loop.create_task(mirror._collect_now_and_then(), name="leftovers"),
-        ]
+        mirror._chores.append(loop.create_task(mirror._flush_now_and_then(), name="last-use times"))
+        if housekeeping:
+            mirror._chores.append(loop.create_task(mirror._collect_now_and_then(), name="leftovers"))
         return mirror
 
     # the use cases
@@ -226,6 +227,7 @@ class Mirror:
     def reload(self, config: Config) -> None:
         """Takes a new configuration for what comes from now on. What is under way ends as it began."""
         self._configure(config)
+        self.limits = self._room.limits = limits_of(config)
 
     # what the flights ask for
 

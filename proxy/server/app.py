@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from typing import Any, Protocol
@@ -73,13 +74,13 @@ class App:
         return self._mirror
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """One request of a client. Never raises but for a connection that is to be cut."""
+        """One request of a client. Raises nothing of its own."""
         exchange = Exchange()
         self._requests += 1
         try:
             return await self._answer(request, exchange)
-        except ConnectionError:
-            exchange.broken = exchange.broken or GONE
+        except asyncio.CancelledError:
+            exchange.broken = GONE
             raise
         finally:
             self._requests -= 1
@@ -100,8 +101,6 @@ class App:
             return responses.error(error, exchange, head=head)
         except CacheError as error:
             return responses.error(as_answer(error, _kind(exchange.route)), exchange, head=head)
-        except ConnectionError:
-            raise
         except Exception:
             log.exception("request %s failed in an unforeseen way", exchange.id)
             return responses.error(RegistryError(INTERNAL), exchange, head=head)

@@ -12,7 +12,7 @@ from entrepot.cache.blob_store import FileSlice, Piece, Reader
 from entrepot.cache.errors import CacheError, ContentMismatch
 
 from ..byte_range import ByteRange
-from .exchange import Exchange
+from .exchange import GONE, Exchange
 
 _READ = 256 * 1024
 """Bytes read at a time where the kernel cannot send them itself."""
@@ -25,8 +25,8 @@ async def send(
     reader: Reader,
     ranges: tuple[ByteRange, ...] | None,
 ) -> web.StreamResponse:
-    """Sends a blob, or the ranges of it. Raises `ConnectionError` once headers are out and the rest does not
-    come: the connection is then cut, so that no client takes the part for the whole."""
+    """Sends a blob, or the ranges of it. Where the rest does not come once headers are out, the connection is
+    cut, so that no client takes the part for the whole; an exception would have aiohttp answer a second time."""
     size = reader.size
     if ranges is None:
         response = web.StreamResponse(status=200, headers=headers)
@@ -45,18 +45,20 @@ async def send(
         response.content_length = parts.length
         response.headers["Content-Type"] = f"multipart/byteranges; boundary={parts.boundary}"
         pieces = parts.pieces()
-    await response.prepare(request)
-    exchange.answering(response.status)
     try:
+        await response.prepare(request)
+        exchange.answering(response.status)
         async with aclosing(pieces):
             async for piece in pieces:
                 await _send_piece(request, response, piece, by_kernel=size is not None)
                 exchange.sent += len(piece) if isinstance(piece, bytes) else piece.count
         await response.write_eof()
+    except ConnectionError:
+        exchange.broken = GONE
+        _cut(request, at_once=True)
     except CacheError as error:
         exchange.broken = str(error)
         _cut(request, at_once=isinstance(error, ContentMismatch))
-        raise ConnectionResetError(f"cut off: {error}") from error
     return response
 
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from ..config import find_file, format_size, overrides_from_flags, read
+from ..config import find_file, overrides_from_flags, read
 from ..mirror.upkeep import Json
 from .control import Control, Refused, connected
 
@@ -80,12 +80,12 @@ async def _show(control: Control, args: argparse.Namespace) -> int:
     if image["tag"] is not None:
         print(f"  confirmed  {_age(image['tag'])}")
     print(
-        f"  here       {image['pieces_here']} of {image['pieces']} pieces, {format_size(image['bytes_here'])}"
+        f"  here       {image['pieces_here']} of {image['pieces']} pieces, {_readable(image['bytes_here'])}"
     )
     for part in image["contents"]:
         state = "here" if part["held"] else "not here"
         state += "" if part["proved"] else ", only claimed"
-        size = "?" if part["size"] is None else format_size(part["size"])
+        size = "?" if part["size"] is None else _readable(part["size"])
         print(f"  {part['digest']}  {size:>10}  {state:<22} {part['media_type'] or part['kind']}")
     return 0
 
@@ -96,11 +96,11 @@ async def _stats(control: Control, args: argparse.Namespace) -> int:
         print(json.dumps(stats, indent=2))
         return 0
     print(f"directory   {stats['directory']}")
-    print(f"blobs       {stats['blobs']}, {format_size(stats['bytes'])}")
-    print(f"manifests   {stats['manifests']}, {format_size(stats['manifest_bytes'])} of these")
+    print(f"blobs       {stats['blobs']}, {_readable(stats['bytes'])}")
+    print(f"manifests   {stats['manifests']}, {_readable(stats['manifest_bytes'])} of these")
     print(f"tags        {stats['tags']}")
-    print(f"on the way  {format_size(stats['partial_bytes'])}")
-    limits = format_size(stats["max_size"]), format_size(stats["min_free"])
+    print(f"on the way  {_readable(stats['partial_bytes'])}")
+    limits = _readable(stats["max_size"]), _readable(stats["min_free"])
     print(f"allowed     {limits[0]}; {limits[1]} of the disk stay free")
     return 0
 
@@ -110,7 +110,7 @@ async def _remove(control: Control, args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(removed, indent=2))
     else:
-        size = format_size(removed["bytes"])
+        size = _readable(removed["bytes"])
         print(f"removed {removed['image']}: {removed['blobs']} blobs, {size} freed")
     return 0
 
@@ -134,3 +134,13 @@ def _age(tag: dict[str, Any]) -> str:
         if seconds >= length:
             return f"{seconds // length}{unit} ago"
     return f"{seconds}s ago"
+
+
+def _readable(count: int) -> str:
+    """Bytes for people: three digits and a unit."""
+    size = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"

@@ -16,7 +16,7 @@ from ..mirror.parts import BlobAnswer, ManifestAnswer
 from . import content
 from .exchange import Exchange
 
-API_VERSION: Final = {"Docker-Distribution-API-Version": "registry/2.0"}
+API_VERSION: Final = {"Docker-Distribution-API-Version": "registry/2.0", "Server": "entrepot"}
 ALLOW: Final = {"Allow": "GET, HEAD"}
 
 

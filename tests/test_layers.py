@@ -26,8 +26,8 @@ TABLE: Final = (
     ("proxy.__init__", "proxy.errors", "proxy.metrics", "proxy.byte_range", "proxy.config."),
     ("proxy.upstream.",),
     ("proxy.mirror.",),
-    ("proxy.admin.",),
     ("proxy.server.",),
+    ("proxy.admin.",),
     ("proxy.cli.",),
     ("proxy.__main__",),
 )
@@ -111,7 +111,7 @@ def mistakes(modules: Mapping[str, str]) -> list[str]:
 
 def _ranked(name: str, target: str, modules: Mapping[str, str], graph: dict[str, set[str]]) -> Iterator[str]:
     module = resolve(target, modules)
-    if module is None:
+    if module is None or module == name:
         yield f"{name} imports {target}: there is no such module"
         return
     if module == f"{name.rpartition('.')[0]}.__init__" and not target.endswith("__init__"):
@@ -163,5 +163,4 @@ def test_what_the_table_refuses(name: str, source: str, said: str) -> None:
         "proxy.cli.__init__": "from ..config import Config\nimport aiohttp",
     }
     assert mistakes(modules) == []
-    (mistake,) = mistakes(modules | {name: source})
-    assert said in mistake
+    assert any(said in mistake for mistake in mistakes(modules | {name: source}))

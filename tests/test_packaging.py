@@ -35,12 +35,8 @@ def wheel(project: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> 
         shutil.copy(ROOT / name, copy / name)
     # Without fetching the build tool anew where a new enough one is installed: works with no network then.
     isolation = [] if _setuptools() < 77 else ["--no-build-isolation"]
-    subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        + [*isolation, "--wheel-dir", str(directory), str(copy)],
-        check=True,
-        timeout=180,
-    )
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    subprocess.run([*build, *isolation, "--wheel-dir", str(directory), str(copy)], check=True, timeout=180)
     (built,) = directory.glob("*.whl")
     return built
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from ..config import Config
 from .guard import Guard
@@ -30,10 +31,20 @@ class AdminAddress:
         self._control: Path | None = None
 
     async def open(self, listener: socket.socket, control: Path) -> None:
-        """Serves on a socket that is bound, and on one of its own at `control`. Raises `OSError`."""
-        await self._serve(listener, self._guard.over_network)
-        await self._serve(bind_control(control), self._guard.over_control_socket)
+        """Serves on a socket that is bound, which is its own from now on, and on one at `control`. Raises
+        `OSError`; `close` then ends what has been opened."""
+        try:
+            await self._serve(listener, self._guard.over_network)
+        except BaseException:
+            listener.close()
+            raise
+        own = bind_control(control)
         self._control = control
+        try:
+            await self._serve(own, self._guard.over_control_socket)
+        except BaseException:
+            own.close()
+            raise
 
     def reload(self, config: Config) -> None:
         self._guard.reload(config)
@@ -47,8 +58,8 @@ class AdminAddress:
             await runner.cleanup()
         self._runners.clear()
 
-    async def _serve(self, listener: socket.socket, middleware: object) -> None:
-        application = web.Application(middlewares=[middleware], client_max_size=_BODY_LIMIT)  # type: ignore[list-item]  # a bound method is one too
+    async def _serve(self, listener: socket.socket, middleware: Middleware) -> None:
+        application = web.Application(middlewares=[middleware], client_max_size=_BODY_LIMIT)
         application.add_routes(self._routes)
         runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0)
         await runner.setup()

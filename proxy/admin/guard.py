@@ -70,10 +70,7 @@ class Guard:
 
     def _knows_host(self, request: web.Request) -> bool:
         host = request.headers.get("Host", "").lower()
-        if host.startswith("["):
-            host = host[1:].partition("]")[0]
-        else:
-            host = host.partition(":")[0]
+        host = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
         if host in ("localhost", self._host):
             return bool(host)
         local = request.get_extra_info("sockname")
@@ -131,7 +128,7 @@ async def _answered(request: web.Request, work: Awaitable[web.StreamResponse]) -
         return response
     except ConnectionError:
         raise
-    except Exception:
+    except Exception:  # noqa: BLE001 - logged whole, and answered without a trace
         _LOG.exception("%s %s failed in an unforeseen way", request.method, request.path)
         return answer({"error": "this failed in an unforeseen way; the server's log says more"}, 500)
 

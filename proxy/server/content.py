@@ -26,7 +26,7 @@ async def send(
     ranges: tuple[ByteRange, ...] | None,
 ) -> web.StreamResponse:
     """Sends a blob, or the ranges of it. Where the rest does not come once headers are out, the connection is
-    cut, so that no client takes the part for the whole. Raises nothing: aiohttp would answer a second time."""
+    cut, so that no client takes the part for the whole. Raises nothing: aiohttp would answer again."""
     size = reader.size
     if ranges is None:
         response = web.StreamResponse(status=200, headers=headers)

@@ -110,7 +110,11 @@ class OwnCrew:
             )
         except (CacheError, OSError) as error:
             raise CrewFailed(str(error)) from error
-        self._plane = await DataPlane.start(app, self._listener, common.metrics)
+        try:
+            self._plane = await DataPlane.start(app, self._listener, common.metrics)
+        except BaseException:
+            await app.close()
+            raise
         common.metrics.workers.set(1)
 
     async def failed(self) -> str:
@@ -170,11 +174,12 @@ class ProcessCrew:
     async def start(self, document: Document, overrides: Overrides, config: Config) -> None:
         self._configuration = (document, overrides)
         self._keepers = [asyncio.create_task(self._keep(slot)) for slot in self._slots]
-        served = asyncio.ensure_future(asyncio.gather(*(slot.served.wait() for slot in self._slots)))
+        served = asyncio.create_task(self._served())
         try:
             await asyncio.wait((served, self._failure), return_when=asyncio.FIRST_COMPLETED)
         finally:
             served.cancel()
+            await asyncio.gather(served, return_exceptions=True)
         if self._failure.done():
             raise CrewFailed(self._failure.result())
 
@@ -211,6 +216,10 @@ class ProcessCrew:
         for worker in self._workers():
             worker.kill()
         await self._end()
+
+    async def _served(self) -> None:
+        for slot in self._slots:
+            await slot.served.wait()
 
     def _leave(self) -> None:
         self._leaving = True

@@ -65,7 +65,7 @@ class Office(Protocol):
         ...
 
     async def close(self) -> None:
-        """After the workers have ended. Also when it was not opened."""
+        """After the workers have ended; also when `open` failed."""
         ...
 
 
@@ -99,6 +99,8 @@ class Supervisor:
         self.state: State = "starting"
         self.listen: Address = config.listen
         """Where clients reach it; with the port that the system chose, where that was 0."""
+        self.admin: Address = config.admin
+        """Likewise."""
         self.clock: Clock = clock or SystemClock()
         self.metrics = Metrics()
         """Of this process. Those of the whole server: `exposition`."""
@@ -116,8 +118,8 @@ class Supervisor:
         return self._directory
 
     async def run(self) -> bool:
-        """Until a signal ends it. True: what was under way has ended in its time; False: a second signal cut it
-        short. Raises `CacheError`, `ListenError`, `CrewFailed` and what the offices raise."""
+        """Until a signal ends it. True: what was under way had its time; False: a second signal cut it short.
+        Raises `CacheError`, `ListenError`, `CrewFailed` and what the offices raise."""
         with contextlib.closing(self.generations), self._signals():
             try:
                 async with self._owning() as listeners:
@@ -166,6 +168,7 @@ class Supervisor:
             "pid": os.getpid(),
             "started_at": self.started_at,
             "listen": str(self.listen),
+            "admin": str(self.admin),
             "configuration": self.config.source,
             "offline": self.config.offline,
             "cache_dir": str(self.config.cache.dir),
@@ -202,18 +205,20 @@ class Supervisor:
         )
         crew = OwnCrew(common, listeners[0]) if len(listeners) == 1 else ProcessCrew(common, listeners)
         self._crew = crew
-        try:
+        async with contextlib.AsyncExitStack() as offices:
             for office in self._offices:
+                offices.push_async_callback(office.close)
                 await office.open(self)
-            starting = asyncio.ensure_future(crew.start(self._document, self._launch.overrides, self.config))
-            if await self._first(starting):
-                self.state = "serving"
-                self._announce(self)
-                await self._watch(crew)
-        finally:
-            self.state = "draining"
-            in_time = await self._end(crew)
-        return in_time
+            try:
+                starting = crew.start(self._document, self._launch.overrides, self.config)
+                if await self._first(asyncio.ensure_future(starting)):
+                    self.state = "serving"
+                    self._announce(self)
+                    await self._watch(crew)
+            finally:
+                self.state = "draining"
+                in_time = await self._end(crew)
+            return in_time
 
     async def _watch(self, crew: Crew) -> None:
         failing = asyncio.ensure_future(crew.failed())
@@ -242,16 +247,13 @@ class Supervisor:
         hurry = asyncio.ensure_future(self._hurry.wait())
         try:
             await asyncio.wait((draining, hurry), return_when=asyncio.FIRST_COMPLETED)
-            in_time = draining.done()
-            if in_time:
-                draining.result()
-            else:
-                await self._cut_short(crew, draining)
         finally:
             hurry.cancel()
-            for office in self._offices:
-                await office.close()
-        return in_time
+        if not draining.done():
+            await self._cut_short(crew, draining)
+            return False
+        draining.result()
+        return True
 
     async def _cut_short(self, crew: Crew, draining: asyncio.Future[None]) -> None:
         draining.cancel()

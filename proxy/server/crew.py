@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import os
 import signal
 import socket
 import time
@@ -136,7 +137,7 @@ class OwnCrew:
     async def status(self) -> list[dict[str, Any]]:
         if self._plane is None:
             return []
-        return [{"slot": 0, "since": self._since, "serving": True, **self._plane.status()}]
+        return [{"slot": 0, "pid": os.getpid(), "since": self._since, "serving": True, **self._plane.status()}]
 
     async def drain(self, seconds: float) -> None:
         plane, self._plane = self._plane, None

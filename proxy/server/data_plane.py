@@ -116,7 +116,7 @@ class DataPlane:
             await self._site.stop()
             self._site = None
         await asyncio.sleep(0)  # what was accepted just now is to be seen as under way
-        self._server.pre_shutdown()
+        # aiohttp's own `pre_shutdown` waits for `close`: it stops reading, which would cut bodies under way.
         try:
             async with asyncio.timeout(seconds), asyncio.TaskGroup() as group:
                 group.create_task(self._app.drain())

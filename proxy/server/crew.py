@@ -137,7 +137,8 @@ class OwnCrew:
     async def status(self) -> list[dict[str, Any]]:
         if self._plane is None:
             return []
-        return [{"slot": 0, "pid": os.getpid(), "since": self._since, "serving": True, **self._plane.status()}]
+        facts = {"slot": 0, "pid": os.getpid(), "since": self._since, "serving": True}
+        return [facts | self._plane.status()]
 
     async def drain(self, seconds: float) -> None:
         plane, self._plane = self._plane, None

@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: serve test check bench clean
+.PHONY: serve test check bench docs clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -33,7 +33,11 @@ check: $(VENV)/.develop
 	$(BIN)/mypy
 
 bench: $(VENV)/.develop
-	$(BIN)/python bench/warm.py $(ARGS)
+	$(BIN)/python bench/run.py
+
+# What is written by the code itself.
+docs: $(VENV)/.serve
+	$(BIN)/python -m entrepot.proxy.config.reference > docs/configuration.md
 
 clean:
 	rm -rf $(VENV) .typecheck build *.egg-info

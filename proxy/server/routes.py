@@ -90,7 +90,10 @@ def _split(parts: list[str]) -> tuple[Endpoint, list[str], str]:
 def _namespace(query: str) -> str | None:
     if "ns=" not in query:
         return None
-    values = parse_qs(query, max_num_fields=32).get("ns")
+    try:
+        values = parse_qs(query, max_num_fields=32).get("ns")
+    except ValueError as error:  # more fields than any client sends
+        raise RegistryError(NAME_INVALID, "the query has too many fields") from error
     if not values:
         return None
     if len(values) > 1 or len(values[0]) > _NS_LIMIT or _PRINTABLE.search(values[0]):

@@ -329,6 +329,8 @@ async def refused(listen: str) -> None:
                 _, writer = await asyncio.open_connection(host, int(port))
             except ConnectionRefusedError:
                 return
+            except ConnectionResetError:
+                continue  # it was in the queue of the listener that was closed just then
             writer.close()
             await asyncio.sleep(0.02)  # the end of a listener has no event for others
 
